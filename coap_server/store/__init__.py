@@ -1,0 +1,1 @@
+"""What the server keeps: releases, devices and reports in a database, images, deltas and envelopes as files."""

@@ -1,0 +1,1 @@
+"""The part of CoAP that this project speaks itself: messages, block options, transmission parameters."""

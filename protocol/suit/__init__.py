@@ -1,0 +1,1 @@
+"""SUIT manifests: read, verify, process and write them (the draft named in `protocol.SPECS`)."""
