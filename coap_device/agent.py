@@ -14,15 +14,14 @@ from typing import Final
 from coap_device.boot.board import Board, open_board
 from coap_device.boot.bootloader import BootResult
 from coap_device.boot.trailer import TrailerState
-from coap_device.boot.verify import trust_anchors
 from coap_device.config import DeviceConfig
-from coap_device.downloads import MAX_MANIFEST, Link, local_path
+from coap_device.downloads import Link
 from coap_device.firmware import SelfTest
 from coap_device.hardware.flash import Backing
 from coap_device.hardware.power import BETWEEN_TRAILERS, PowerCut, PowerPlan
 from coap_device.lifecycle import Lifecycle, Stage
 from coap_device.meter import Meter, MeteredEndpoint
-from coap_device.platform import Platform
+from coap_device.updater import Updater
 from protocol import messages
 from protocol.aio.endpoint import Endpoint
 from protocol.coap.numbers import CHECKIN_PATH, REPORT_PATH, ContentFormat
@@ -30,14 +29,10 @@ from protocol.delta import CODECS
 from protocol.errors import (
     REASON_OK,
     OtaError,
-    PolicyError,
-    ProtocolError,
     RequestRefused,
     TransferError,
 )
 from protocol.messages import MAX_DETAIL, Assignment, Checkin, Outcome, StatusReport
-from protocol.suit.codec import Decoded, authenticate, decode_manifest, manifest_digest
-from protocol.suit.processor import Procedure, Processor
 from protocol.trace import Event
 
 logger = logging.getLogger(__name__)
@@ -173,7 +168,7 @@ class Agent:
                 return self._result(running)
             try:
                 assignment = await self._check_in(board, running, link)
-            except RequestRefused as error:
+            except OtaError as error:
                 # Nothing is published for this model yet, say: a device in the field asks again later.
                 if self._config.once:
                     raise
@@ -250,7 +245,15 @@ class Agent:
             duration_s=round(asyncio.get_running_loop().time() - meter.began_at),
             power_cuts=meter.power_cuts,
         )
-        await self._post(link, f"/{REPORT_PATH}", messages.encode(report))
+        try:
+            await self._post(link, f"/{REPORT_PATH}", messages.encode(report))
+        except RequestRefused as error:
+            # A server that lost its records must not end the device; the report is due again at the next boot.
+            if self._config.once:
+                raise
+            self._tell("report-refused", why=str(error))
+            self._lifecycle.go(Stage.RUNNING)
+            return
         self._last = (outcome, detail)
         if outcome in (Outcome.CONFIRMED, Outcome.REVERTED):
             board.ledger.mark_reported(digest, outcome)
@@ -273,101 +276,21 @@ class Agent:
                 continue
             return response.payload
 
-    # The update
-
     async def _update(self, board: Board, running: BootResult, link: Link, assignment: Assignment) -> None:
         """Take the assignment to its end: a reset into the new image, or a report of why not."""
-        digest = assignment.manifest_digest or bytes(32)
-        self.meter.begin(digest, asyncio.get_running_loop().time())
-        try:
-            decoded = await self._manifest(board, running, link, assignment)
-            digest = manifest_digest(decoded.authentic.envelope)
-            self._check_policy(board, running, decoded, digest)
-            self._lifecycle.go(Stage.INSTALLING)
-            await self._install(board, running, link, decoded, digest)
-        except TransferError as error:
-            if error.retryable:
-                self._tell("interrupted", why=str(error))
-                self._lifecycle.go(Stage.RUNNING)
-                if self._config.once:
-                    raise
-                return
-            await self._end_update(board, running, link, digest, Outcome.FAILED, error)
+        self.meter.begin(assignment.manifest_digest or bytes(32), asyncio.get_running_loop().time())
+        updater = Updater(board, running, link, self._lifecycle, self.meter, self._tell)
+        ended = await updater.run(assignment)
+        if ended is None:
+            raise Reset("a new image is installed")
+        if ended.outcome is not None:
+            self._tell(ended.outcome.name.lower(), why=str(ended.error), reason=ended.error.reason)
+            await self._report(board, running, link, ended.digest, ended.outcome, str(ended.error), ended.error.reason)
             return
-        except OtaError as error:
-            outcome = Outcome.REFUSED if isinstance(error, ProtocolError) else Outcome.FAILED
-            await self._end_update(board, running, link, digest, outcome, error)
-            return
-        self._lifecycle.go(Stage.REBOOTING)
-        raise Reset("a new image is installed")
-
-    async def _end_update(
-        self, board: Board, running: BootResult, link: Link, digest: bytes, outcome: Outcome, error: OtaError
-    ) -> None:
-        self._tell(outcome.name.lower(), why=str(error), reason=error.reason)
-        await self._report(board, running, link, digest, outcome, str(error), error.reason)
-
-    async def _manifest(self, board: Board, running: BootResult, link: Link, assignment: Assignment) -> Decoded:
-        """Return the authenticated manifest: the one kept beside the other slot if that is assigned, or fetched."""
-        anchors = trust_anchors(board.provisioning)
-        kept = board.envelopes.read(1 - running.slot)
-        if kept is not None and assignment.manifest_digest is not None:
-            try:
-                authentic = authenticate(kept, anchors)
-            except OtaError:
-                logger.debug("the envelope beside the other slot does not authenticate any more")
-            else:
-                if manifest_digest(authentic.envelope) == assignment.manifest_digest:
-                    self._lifecycle.go(Stage.VERIFYING)
-                    return decode_manifest(authentic)
-        self._lifecycle.go(Stage.FETCHING_MANIFEST)
-        path = local_path(assignment.manifest_uri or "", self._config.server)
-        envelope = await link.fetch_small(path, min(MAX_MANIFEST, board.envelopes.capacity))
-        self._lifecycle.go(Stage.VERIFYING)
-        return decode_manifest(authenticate(envelope, anchors))
-
-    def _check_policy(self, board: Board, running: BootResult, decoded: Decoded, digest: bytes) -> None:
-        """Refuse what must not be processed, before its first command runs."""
-        number, floor = decoded.manifest.sequence_number, board.ledger.floor()
-        if number < floor:
-            raise PolicyError(f"sequence number {number} is lower than {floor}: rollback refused")
-        if board.ledger.is_reverted(digest):
-            raise PolicyError("this manifest was reverted on this device before")
-        if digest == running.manifest_digest:
-            raise PolicyError("this manifest is installed already")
-        self._tell("authentic", sequence=number, key=decoded.authentic.key.kind.value)
-
-    async def _install(self, board: Board, running: BootResult, link: Link, decoded: Decoded, digest: bytes) -> None:
-        """Run the update procedure; once more, without the delta, if the delta failed for good."""
-        platform = Platform(board, running, decoded, digest, link.fetch_payload)
-        try:
-            await self._process(platform, decoded)
-        except OtaError as error:
-            if not platform.withhold_delta_after(error):
-                raise
-            self._tell("delta-withheld", why=str(error))
-            platform = Platform(board, running, decoded, digest, link.fetch_payload)
-            await self._process(platform, decoded)
-        self.meter.via = platform.via or self.meter.via
-        platform.activate()
-        self._tell(
-            "installed", slot="AB"[platform.target], via=platform.via.name.lower() if platform.via else "nothing"
-        )
-
-    async def _process(self, platform: Platform, decoded: Decoded) -> None:
-        steps = Processor(decoded).run(Procedure.UPDATE)
-        try:
-            effect = next(steps)
-            while True:
-                try:
-                    outcome = await platform.perform(effect)
-                except OtaError as error:
-                    # The processor decides what a failure means; it lets directives' failures through.
-                    effect = steps.throw(error)
-                else:
-                    effect = steps.send(outcome)
-        except StopIteration:
-            return
+        self._tell("interrupted", why=str(ended.error))
+        self._lifecycle.go(Stage.RUNNING)
+        if self._config.once:
+            raise ended.error
 
     # What others see
 

@@ -79,12 +79,14 @@ class Link:
         )
         return await ask(exchange, self._endpoint)
 
-    async def fetch_small(self, path: str, max_size: int = MAX_MANIFEST) -> bytes:
-        """Return a representation that fits into memory.
+    async def fetch_small(self, uri: str, max_size: int = MAX_MANIFEST) -> bytes:
+        """Return a representation on the server that fits into memory.
 
         Raises:
             TransferError: no end, an error code, or more than ``max_size`` bytes.
+            PolicyError: the URI is on another server.
         """
+        path = local_path(uri, self._server)
         held: dict[int, bytes] = {}
         etag = b""
 

@@ -18,6 +18,7 @@ _WORDS: Final = {
     "power-cut": "POWER CUT at flash operation {operation}: {what}",
     "reset": "reset: {why}",
     "check-in-refused": "the server refuses the check-in: {why}",
+    "report-refused": "the server refuses the report: {why}",
     "retrying": "no answer for {path}: {why}",
     "interrupted": "interrupted: {why}",
     "delta-withheld": "the delta failed for good ({why}), taking the full image",

@@ -9,12 +9,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from protocol import cbor
-from protocol.cose.algorithms import ALGORITHMS, SIGNING, Algorithm, KeyKind
+from protocol.cose.algorithms import ALGORITHMS, P256_COORDINATE, SIGNING, Algorithm, KeyKind
 from protocol.errors import AuthenticityError, DecodeError, PolicyError, ProtocolError, UnsupportedError
 
 Ed25519Public = ed25519.Ed25519PublicKey
 P256Public = ec.EllipticCurvePublicKey
-P256_COORDINATE: Final = 32
 ED25519_LENGTH: Final = 32
 MAX_PASSPHRASE: Final = 1_023
 
