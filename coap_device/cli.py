@@ -132,6 +132,7 @@ def demo(
     keep: Annotated[Path | None, typer.Option(help="Work here and keep it; default: a temporary folder.")] = None,
     loss: Annotated[str, typer.Option(help="Loss of the link in each direction.")] = "20%",
     seed: Annotated[int, typer.Option(help="Of the links.")] = 1,
+    svg: Annotated[Path | None, typer.Option(help="Also write the final table as a picture.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The final table as one JSON object.")] = False,
 ) -> None:
     """Update five devices over a lossy link: plain, unplugged, old, one that reverts, one that refuses.
@@ -140,7 +141,7 @@ def demo(
     """
     from coap_device.demo import run_demo  # starts processes; not needed by the other commands
 
-    raise SystemExit(run_demo(firmware, keep, loss=loss, seed=seed, as_json=as_json))
+    raise SystemExit(run_demo(firmware, keep, loss=loss, seed=seed, as_json=as_json, picture=svg))
 
 
 async def _run(config: DeviceConfig, seed: int, emit: Callable[[Event], None]) -> tuple[RunResult, dict[str, object]]:

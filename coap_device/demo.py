@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from coap_device.demo_view import LiveView, Row, make_console, print_checks, print_rows
+from coap_device.demo_view import LiveView, Row, make_console, print_checks, print_rows, save_picture
 from coap_device.errors import DeviceError
 from coap_device.inspection import inspect_flash
 
@@ -74,7 +74,9 @@ class Ended:
     stderr: str = ""
 
 
-def run_demo(firmware: Path, keep: Path | None, *, loss: str, seed: int, as_json: bool) -> int:
+def run_demo(
+    firmware: Path, keep: Path | None, *, loss: str, seed: int, as_json: bool, picture: Path | None = None
+) -> int:
     """Run the demo and return the exit status: 0 only if everything ended as expected.
 
     Args:
@@ -82,7 +84,8 @@ def run_demo(firmware: Path, keep: Path | None, *, loss: str, seed: int, as_json
         keep: work here and leave it; a temporary folder where None.
         loss: of the link in each direction, e.g. ``20%``.
         seed: of the links and devices.
-        as_json: print one JSON object, no pictures.
+        as_json: print one JSON object, no table.
+        picture: write the final table there as SVG.
     """
     corpus = _load_corpus(firmware)
     work = keep or Path(tempfile.mkdtemp(prefix="coap-ota-demo-"))
@@ -90,7 +93,7 @@ def run_demo(firmware: Path, keep: Path | None, *, loss: str, seed: int, as_json
     if any(work.iterdir()):
         raise DemoError(f"--keep {work}: is not empty")
     try:
-        return asyncio.run(_Demo(corpus, firmware, work, loss, seed, as_json).run())
+        return asyncio.run(_Demo(corpus, firmware, work, loss, seed, as_json, picture).run())
     finally:
         if keep is None:
             shutil.rmtree(work, ignore_errors=True)
@@ -106,7 +109,17 @@ def _load_corpus(firmware: Path) -> dict[str, Any]:
 
 
 class _Demo:
-    def __init__(self, corpus: dict[str, Any], firmware: Path, work: Path, loss: str, seed: int, as_json: bool) -> None:
+    def __init__(
+        self,
+        corpus: dict[str, Any],
+        firmware: Path,
+        work: Path,
+        loss: str,
+        seed: int,
+        as_json: bool,
+        picture: Path | None,
+    ) -> None:
+        self._picture = picture
         self._files = {item["role"]: item for item in corpus["files"]}
         self._synthetic = bool(corpus["synthetic"])
         self._firmware = firmware
@@ -136,6 +149,8 @@ class _Demo:
         else:
             print_rows(self._console, rows)
             print_checks(self._console, checks)
+        if self._picture is not None:
+            save_picture(rows, checks, self._picture)
         return 0 if all(checks.values()) else 1
 
     # Setting the scene

@@ -1,9 +1,13 @@
 """What the demo shows: a bar for each device while it runs, the table and the checks when all have ended."""
 
+import io
+import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -127,6 +131,16 @@ def print_rows(console: Console, rows: list[Row]) -> None:
         )
     console.print()
     console.print(table)
+
+
+def save_picture(rows: list[Row], checks: dict[str, bool], path: Path) -> None:
+    """Write table and checks as an SVG picture that needs nothing from elsewhere."""
+    console = Console(record=True, width=_WIDTH, file=io.StringIO())
+    print_rows(console, rows)
+    print_checks(console, checks)
+    # Rich's own template fetches a font from a network address; a picture in a document should not.
+    template = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    path.write_text(console.export_svg(title="ota-device demo", code_format=template))
 
 
 def print_checks(console: Console, checks: dict[str, bool]) -> None:
