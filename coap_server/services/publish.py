@@ -128,6 +128,8 @@ def prepare(request: PublishRequest) -> Draft:
         raise InputError(f"--version {request.version!r}: 1 to 64 letters, digits or . _ + ~ - are expected")
     if request.vendor_domain is not None and not _DOMAIN.fullmatch(request.vendor_domain):
         raise InputError(f"--vendor-domain {request.vendor_domain!r} is not a domain name")
+    if request.description is not None and not request.description.isprintable():
+        raise InputError("--description holds characters that cannot be printed; plain text in one line is expected")
     if request.sequence_number is not None and not 0 < request.sequence_number <= MAX_SEQUENCE_NUMBER:
         raise InputError(f"--sequence {request.sequence_number}: 1 to {MAX_SEQUENCE_NUMBER} are expected")
     if request.max_precursors < 0:

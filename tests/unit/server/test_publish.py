@@ -245,6 +245,8 @@ def test_what_riot_cannot_take_is_refused_before_anything_is_touched(
         ({"sequence_number": 0}, "--sequence 0"),
         ({"sequence_number": 2**63}, "--sequence"),
         ({"max_precursors": -1}, "--max-precursors -1"),
+        ({"description": "half a surrogate \udc80"}, "--description"),
+        ({"description": "\x1b[31mred"}, "--description"),
         ({"slot_size": 39_999}, "40000 bytes, the slot takes 39999"),
     ],
 )
