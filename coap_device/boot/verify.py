@@ -18,7 +18,7 @@ from protocol.suit.codec import Decoded, TrustAnchors, authenticate, decode_mani
 from protocol.suit.effects import Effect, MatchIdentifier, MatchImage, MatchSlot
 from protocol.suit.labels import DigestAlgorithm, Parameter
 from protocol.suit.model import Digest
-from protocol.suit.processor import Procedure, Processor
+from protocol.suit.processor import Procedure, Processor, perform_all
 
 _IDENTIFIERS: Final = {Parameter.VENDOR_IDENTIFIER: "vendor_id", Parameter.CLASS_IDENTIFIER: "class_id"}
 
@@ -84,22 +84,17 @@ class SlotVerifier:
     def _validate(self, slot: int, decoded: Decoded) -> tuple[bytes, int]:
         if decoded.manifest.common.components[FW_INDEX] != FW:
             raise BootError(f"slot {'AB'[slot]}: the manifest's first component is not the firmware")
-        processor = Processor(decoded)
-        steps = processor.run(Procedure.VALIDATE)
-        matched: MatchImage | None = None
-        identified: set[Parameter] = set()
-        outcome: bool | None = None
-        try:
-            effect = next(steps)
-            while True:
-                outcome = self._check(slot, effect)
-                if outcome and isinstance(effect, MatchImage):
-                    matched = effect
-                if outcome and isinstance(effect, MatchIdentifier):
-                    identified.add(effect.kind)
-                effect = steps.send(outcome)
-        except StopIteration:
-            pass
+        held: list[Effect] = []
+
+        def check(effect: Effect) -> bool:
+            if self._check(slot, effect):
+                held.append(effect)
+                return True
+            return False
+
+        perform_all(Processor(decoded).run(Procedure.VALIDATE), check)
+        matched = next((effect for effect in reversed(held) if isinstance(effect, MatchImage)), None)
+        identified = {effect.kind for effect in held if isinstance(effect, MatchIdentifier)}
         # A manifest whose validate section checks no image must not vouch for one.
         if matched is None or matched.size is None:
             raise BootError(f"slot {'AB'[slot]}: the manifest's validate section checks no image")

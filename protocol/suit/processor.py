@@ -15,11 +15,11 @@ The processor is never persisted. After a power cut the procedure runs again fro
 is found done.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from enum import Enum
 from typing import Final
 
-from protocol.errors import REASON_COMMAND_UNSUPPORTED, DecodeError, OperationError, UnsupportedError
+from protocol.errors import REASON_COMMAND_UNSUPPORTED, DecodeError, OperationError, OtaError, UnsupportedError
 from protocol.suit.codec import Decoded, require_sequence
 from protocol.suit.commands import INDEX_FREE, ConditionFailed, Context, Steps, execute
 from protocol.suit.effects import Effect, Outcome
@@ -122,6 +122,25 @@ class Processor:
         self._steps += 1
         if self._steps > MAX_STEPS:
             raise OperationError(f"more than {MAX_STEPS} commands in one procedure")
+
+
+def perform_all(steps: Steps, perform: Callable[[Effect], Outcome]) -> None:
+    """Run a procedure to its end, doing each effect by ``perform``; a platform that waits drives the steps itself.
+
+    Raises:
+        OtaError: what ``perform`` raises goes through the processor, and comes out unless that decides otherwise.
+    """
+    try:
+        effect = next(steps)
+        while True:
+            try:
+                outcome = perform(effect)
+            except OtaError as error:
+                effect = steps.throw(error)
+            else:
+                effect = steps.send(outcome)
+    except StopIteration:
+        return
 
 
 def _refuse_custom(sequence: Sequence) -> None:

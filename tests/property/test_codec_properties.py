@@ -21,10 +21,10 @@ from protocol.suit import author
 from protocol.suit.codec import authenticate, decode_manifest, member_digest
 from protocol.suit.diagnostic import render_envelope
 from protocol.suit.model import Sequence
-from protocol.suit.processor import Procedure, Processor
+from protocol.suit.processor import Procedure, Processor, perform_all
 from protocol.suit.sequences import decode_sequence
 from protocol.suit.verification import check_envelope, is_authentic
-from tests.support.suit_platform import SIGNER, TRUST, Platform, drive, encode_signed
+from tests.support.suit_platform import SIGNER, TRUST, Platform, encode_signed
 
 pytestmark = pytest.mark.property
 
@@ -310,7 +310,7 @@ def _run(data: bytes) -> None:
     check_envelope(data, TRUST)
     platform = Platform(images={0: b"", 1: b"x", 2: b"y"}, uris={"/p/00": b"image"})
     try:
-        drive(Processor(decode_manifest(authenticate(data, TRUST))).run(Procedure.UPDATE), platform)
+        perform_all(Processor(decode_manifest(authenticate(data, TRUST))).run(Procedure.UPDATE), platform.perform)
     except OtaError:
         return
 

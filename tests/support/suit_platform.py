@@ -7,9 +7,8 @@ from protocol import cbor
 from protocol.cose import sign1
 from protocol.cose.algorithms import KeyKind
 from protocol.cose.keys import PrivateKey, generate
-from protocol.errors import OperationError, OtaError, PolicyError
+from protocol.errors import OperationError, PolicyError
 from protocol.suit.codec import Decoded, authenticate, decode_manifest, encode_envelope, member_digest
-from protocol.suit.commands import Steps
 from protocol.suit.effects import (
     ApplyDelta,
     Copy,
@@ -24,7 +23,7 @@ from protocol.suit.effects import (
 from protocol.suit.labels import ENVELOPE_TAG, Command, Parameter
 from protocol.suit.manifest import Common, Manifest
 from protocol.suit.model import ComponentId, Digest, Sequence
-from protocol.suit.processor import Procedure, Processor
+from protocol.suit.processor import Procedure, Processor, perform_all
 from protocol.suit.sequences import sequence
 
 SIGNER: PrivateKey = generate(KeyKind.P256)
@@ -82,21 +81,6 @@ class Platform:
         self.images[effect.component] = self.images[effect.patch].removeprefix(DELTA_MAGIC)
 
 
-def drive(steps: Steps, platform: Platform) -> None:
-    """Run a procedure on ``platform`` to its end."""
-    try:
-        effect = next(steps)
-        while True:
-            try:
-                outcome = platform.perform(effect)
-            except OtaError as error:
-                effect = steps.throw(error)
-            else:
-                effect = steps.send(outcome)
-    except StopIteration:
-        return
-
-
 def run_envelope(
     envelope: bytes,
     platform: Platform,
@@ -109,7 +93,7 @@ def run_envelope(
     if decoded.manifest.sequence_number < minimum_sequence:
         raise PolicyError("sequence number is lower than the current one")
     processor = Processor(decoded)
-    drive(processor.run(procedure), platform)
+    perform_all(processor.run(procedure), platform.perform)
     return processor
 
 

@@ -29,10 +29,10 @@ from protocol.suit.diagnostic import render_envelope
 from protocol.suit.identifiers import class_id, vendor_id
 from protocol.suit.labels import Parameter
 from protocol.suit.model import component_id_from_value
-from protocol.suit.processor import Procedure, Processor
+from protocol.suit.processor import Procedure, Processor, perform_all
 from protocol.suit.verification import check_envelope, is_authentic
 from tests.support.expect import missing
-from tests.support.suit_platform import Platform, drive
+from tests.support.suit_platform import Platform
 
 pytestmark = pytest.mark.vectors
 
@@ -257,7 +257,7 @@ def _verdict(
             **{uri: bytes.fromhex(value) for uri, value in device["uris"].items()},
             **decoded.authentic.envelope.payloads,
         }
-        drive(Processor(decoded).run(Procedure[device.get("procedure", "update").upper()]), platform)
+        perform_all(Processor(decoded).run(Procedure[device.get("procedure", "update").upper()]), platform.perform)
     except OtaError as error:
         return "reject", error.reason
     return "accept", None

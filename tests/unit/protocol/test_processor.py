@@ -13,14 +13,13 @@ from protocol.suit.effects import ApplyDelta, Copy, Effect, Fetch, Invoke, Match
 from protocol.suit.labels import Command, Parameter, Policy
 from protocol.suit.manifest import Common, Manifest
 from protocol.suit.model import sha256_digest
-from protocol.suit.processor import Procedure, Processor
+from protocol.suit.processor import Procedure, Processor, perform_all
 from tests.support.suit_platform import (
     DELTA_MAGIC,
     SIGNER,
     Platform,
     commands,
     decoded_manifest,
-    drive,
     run_envelope,
 )
 
@@ -55,7 +54,7 @@ def uri(name: str) -> tuple[Command, dict[Parameter, object]]:
 def run(*install: tuple[Command | int, object], platform: Platform | None = None, **parts: Any) -> list[Effect]:
     """Run an install sequence of a manifest with three components and return the effects it had."""
     platform = platform or Platform(uris={name: name.encode() for name in "abcdefgh"})
-    drive(Processor(decoded_manifest((INDEX, 0), *install, **parts)).run(Procedure.UPDATE), platform)
+    perform_all(Processor(decoded_manifest((INDEX, 0), *install, **parts)).run(Procedure.UPDATE), platform.perform)
     return platform.log
 
 
@@ -81,7 +80,7 @@ def test_parameters_are_cleared_before_a_procedure() -> None:
     runner = Processor(manifest)
     for _ in range(2):
         platform = Platform(uris={"a": b""})
-        drive(runner.run(Procedure.UPDATE), platform)
+        perform_all(runner.run(Procedure.UPDATE), platform.perform)
         assert platform.fetched() == ["a"]
         assert runner.parameters[0][URI] == "b"
 
@@ -125,7 +124,7 @@ def test_with_several_components_every_section_begins_with_an_index() -> None:
             run(**parts)
     one = decoded_manifest(uri("a"), (FETCH, NONE), components=((b"fw",),))
     platform = Platform(uris={"a": b"x"})
-    drive(Processor(one).run(Procedure.UPDATE), platform)
+    perform_all(Processor(one).run(Procedure.UPDATE), platform.perform)
     assert platform.images == {0: b"x"}
 
 
@@ -133,7 +132,7 @@ def test_the_index_of_the_shared_sequence_ends_with_it() -> None:
     shared = commands((INDEX, (0, 0)), uri("a"))
     manifest = decoded_manifest((FETCH, NONE), shared=shared, components=((b"fw",),))
     platform = Platform(uris={"a": b""})
-    drive(Processor(manifest).run(Procedure.UPDATE), platform)
+    perform_all(Processor(manifest).run(Procedure.UPDATE), platform.perform)
     assert platform.fetched() == ["a"]
 
 
@@ -369,7 +368,7 @@ def delta_manifest(
 
 def test_apply_delta_hands_over_what_was_signed() -> None:
     platform = Platform(images={1: OLD, 2: PATCH})
-    drive(Processor(delta_manifest()).run(Procedure.UPDATE), platform)
+    perform_all(Processor(delta_manifest()).run(Procedure.UPDATE), platform.perform)
     assert platform.images[0] == NEW
     assert platform.log == [
         ApplyDelta(
@@ -414,14 +413,14 @@ def test_apply_delta_takes_an_index_and_nothing_else(argument: object) -> None:
 def test_apply_delta_with_one_thing_wrong_is_refused(arguments: dict[str, Any], words: str, reason: int) -> None:
     platform = Platform(images={1: OLD, 2: PATCH})
     with pytest.raises(OperationError, match=words) as refused:
-        drive(Processor(delta_manifest(**arguments)).run(Procedure.UPDATE), platform)
+        perform_all(Processor(delta_manifest(**arguments)).run(Procedure.UPDATE), platform.perform)
     assert refused.value.reason == reason
     assert platform.log == []
 
 
 def test_apply_delta_goes_without_a_signed_size_of_the_precursor() -> None:
     platform = Platform(images={1: OLD, 2: PATCH})
-    drive(Processor(delta_manifest(leave_out=(1, SIZE))).run(Procedure.UPDATE), platform)
+    perform_all(Processor(delta_manifest(leave_out=(1, SIZE))).run(Procedure.UPDATE), platform.perform)
     assert platform.images[0] == NEW
 
 
