@@ -175,6 +175,7 @@ class Agent:
                 self._tell("check-in-refused", why=str(error))
                 self._lifecycle.go(Stage.RUNNING)
                 await link.pause(REFUSED_S)
+                self.meter.clear(asyncio.get_running_loop().time())
                 continue
             if assignment.manifest_uri is not None:
                 await self._update(board, running, link, assignment)
@@ -183,6 +184,8 @@ class Agent:
                 return self._result(running)
             if not self._config.once:
                 await link.pause(max(1, assignment.poll_s))
+                if assignment.manifest_uri is None:
+                    self.meter.clear(asyncio.get_running_loop().time())
 
     # Talking to the server
 

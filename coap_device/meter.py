@@ -27,12 +27,16 @@ class Meter:
     def begin(self, update: bytes, now: float) -> None:
         """Count for the update with this manifest digest from here on; another one than before begins at zero."""
         if self.update is not None and update != self.update:
-            self.bytes_up = self.bytes_down = self.blocks = self.blocks_resent = 0
-            self.received_twice = self.power_cuts = 0
-            self.via = None
-            self._seen.clear()
-            self.began_at = now
+            self.clear(now)
         self.update = update
+
+    def clear(self, now: float) -> None:
+        """Begin at zero: nothing is under way, what comes belongs to the next update."""
+        self.bytes_up = self.bytes_down = self.blocks = self.blocks_resent = 0
+        self.received_twice = self.power_cuts = 0
+        self.via = None
+        self._seen.clear()
+        self.began_at = now
 
     def count_block(self, path: str, etag: bytes, offset: int) -> None:
         """Count a block that was accepted from the link."""

@@ -169,6 +169,14 @@ def _worth_keeping(facts: Iterable[LedgerRecord], keep: int) -> list[LedgerRecor
         before = newest.pop(name, None)
         newest[name] = fact if before is None or fact.value >= before.value else before
     kept = [] if floor is None else [floor]
+    reverted: set[bytes] = set()
     for kind in LedgerKind:
-        kept += [fact for fact in newest.values() if fact.kind is kind][-keep:]
+        group = [fact for fact in newest.values() if fact.kind is kind]
+        if kind is LedgerKind.REPORTED:
+            # The report of a reverted manifest counts as new while the manifest is remembered: many confirmed updates
+            # must not push it out, or it would be sent again.
+            group.sort(key=lambda fact: fact.digest in reverted)
+        kept += group[-keep:]
+        if kind is LedgerKind.REVERTED:
+            reverted = {fact.digest for fact in group[-keep:]}
     return kept

@@ -164,3 +164,18 @@ def test_damaged_headers_of_both_sectors_lose_no_fact() -> None:
     _ledger(damaged).raise_floor(floor + 1)
     assert _ledger(again(damaged)).floor() == floor + 1
     assert len(_ledger(again(damaged)).reverted_digests()) >= _ledger(damaged)._keep
+
+
+def test_many_confirmed_updates_do_not_push_out_the_report_of_a_reverted_one() -> None:
+    device = board()
+    ledger = _ledger(device)
+    bad = _digest(1_000_000)
+    ledger.mark_reverted(bad)
+    ledger.mark_reported(bad, 2)
+    for number in range(1, 300):
+        ledger.raise_floor(number)
+        ledger.mark_reported(_digest(number), 1)
+    fresh = _ledger(again(device))
+    assert fresh.is_reverted(bad)
+    assert fresh.is_reported(bad, 2)
+    assert fresh.floor() == 299
