@@ -48,6 +48,27 @@ def test_io_in_the_transfer_machine_breaks_the_core_contract(tree: Path, module:
     assert "Core: no loop, socket, clock or thread BROKEN" in " ".join(result.stdout.split())
 
 
+@pytest.mark.parametrize(
+    "module", ["subprocess", "pathlib", "os", "sqlite3", "urllib.request", "secrets", "datetime", "concurrent.futures"]
+)
+def test_files_processes_and_system_sources_break_the_pure_contract(tree: Path, module: str) -> None:
+    break_with(tree / "protocol" / "transfer" / "ranges.py", f"import {module}")
+
+    result = lint_imports(tree)
+
+    assert result.returncode != 0
+    assert f"protocol.transfer is not allowed to import {module.partition('.')[0]}" in result.stdout
+
+
+def test_a_package_that_imports_its_tests_breaks_the_shipped_contract(tree: Path) -> None:
+    break_with(tree / "coap_server" / "config.py", "import tests.support")
+
+    result = lint_imports(tree)
+
+    assert result.returncode != 0
+    assert "coap_server is not allowed to import tests" in result.stdout
+
+
 def test_detour_through_protocol_aio_breaks_the_core_contract(tree: Path) -> None:
     modules = sorted((tree / "coap_device" / "boot").glob("[a-z]*.py"))
     break_with(modules[0], "import protocol.aio.endpoint")
@@ -69,11 +90,12 @@ def test_server_that_imports_the_device_breaks_the_ends_contract(tree: Path) -> 
 
 def test_every_core_package_stands_under_the_core_contract() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    core = next(c for c in config["tool"]["importlinter"]["contracts"] if c["id"] == "core")
+    contracts = {contract["id"]: contract for contract in config["tool"]["importlinter"]["contracts"]}
     found = {
         f"protocol.{path.stem}"
         for path in (ROOT / "protocol").iterdir()
         if not path.name.startswith(("_", ".")) and (path.is_dir() or path.suffix == ".py")
     }
 
-    assert found - IO_PACKAGES <= set(core["source_modules"])
+    assert found - IO_PACKAGES <= set(contracts["core"]["source_modules"])
+    assert found - IO_PACKAGES <= set(contracts["pure"]["source_modules"])
