@@ -11,18 +11,20 @@ from typing import Self
 
 from aiocoap.resource import Site
 
-from coap_server.config import ARTIFACTS_NAME, DATABASE_NAME, DEFAULT_POLL_S, Settings
+from coap_server.config import DATABASE_NAME, DEFAULT_POLL_S, Settings
 from coap_server.errors import NotFoundError, StoreError
 from coap_server.resources.devices import CheckinView, ReportView
 from coap_server.resources.directory import DirectoryView
 from coap_server.resources.manifests import DeviceManifestsView, ModelManifestsView
 from coap_server.resources.payloads import PayloadsView
+from coap_server.resources.view import OtaSite
 from coap_server.services.assign import Assigner
 from coap_server.services.catalog import Catalog
 from coap_server.services.reports import Reporter
 from coap_server.store.base import Store
 from coap_server.store.blobs import BlobStore
 from coap_server.store.database import Database
+from coap_server.store.folder import DataFolder, refuse_orphans
 from protocol.aio.context import ServerContext, server_context
 from protocol.coap.numbers import CHECKIN_PATH, DEVICES_PATH, MODELS_PATH, PAYLOADS_PATH, REPORT_PATH
 
@@ -40,6 +42,7 @@ class Storage:
 
     database: Database
     blobs: BlobStore
+    folder: DataFolder
 
     @classmethod
     async def open(
@@ -57,27 +60,31 @@ class Storage:
             NotFoundError: there is no data here, and none shall be made.
             StoreError: the folder, the database or the artifacts cannot be used.
         """
-        path = folder / DATABASE_NAME
-        if not create and not path.exists():
+        if not create and not (folder / DATABASE_NAME).exists():
+            refuse_orphans(folder)
             raise NotFoundError(f"--data {folder} holds no {DATABASE_NAME}; check the path, or publish an image first")
-        _make_folder(folder)
-        database = await Database.open(path, inline=inline, now=now)
+        entered = DataFolder.enter(folder)
         try:
-            return cls(database=database, blobs=BlobStore(folder / ARTIFACTS_NAME))
+            database = await Database.open(entered.database, inline=inline, now=now)
+        except BaseException:
+            entered.take_back()
+            raise
+        try:
+            return cls(database=database, blobs=BlobStore(entered.artifacts), folder=entered)
         except BaseException:
             await database.close()
+            entered.take_back()
             raise
 
     async def close(self) -> None:
         """Close the database."""
         await self.database.close()
+        self.folder.leave()
 
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"--data {folder}: {error.strerror}; choose a folder that can be made") from error
+    async def abandon(self) -> None:
+        """Close the database, and remove a data folder that this start made and nothing was put into."""
+        await self.database.close()
+        self.folder.take_back()
 
 
 class Application:
@@ -116,7 +123,7 @@ class Application:
 
 def build_site(catalog: Catalog, manifests: ModelManifestsView, assigner: Assigner, reporter: Reporter) -> Site:
     """Return the site with all resources; paths with names in them are one resource each, not one per name."""
-    site = Site()
+    site = OtaSite()
     site.add_resource([".well-known", "core"], DirectoryView(site, catalog))
     site.add_resource([CHECKIN_PATH], CheckinView(assigner))
     site.add_resource([REPORT_PATH], ReportView(reporter))
@@ -148,10 +155,15 @@ class Server:
             application = Application(storage.database, storage.blobs, poll_s=settings.poll_s)
             context = await server_context(application.site, settings.coap.host, settings.coap.port)
         except BaseException:
-            await storage.close()
+            await storage.abandon()
             raise
         watcher = asyncio.create_task(application.watch(settings.watch_s), name="watch releases")
         return cls(storage, context, watcher)
+
+    @property
+    def made_folder(self) -> Path | None:
+        """The data folder, if this start made it."""
+        return self._storage.folder.path if self._storage.folder.made else None
 
     @property
     def uri(self) -> str:

@@ -19,8 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from coap_server import terminal
 from coap_server.app import Server, Storage
 from coap_server.cli_files import AsJson, Passphrase, keys_app, manifest_app, passphrase_from
-from coap_server.config import DEFAULT_POLL_S, Settings, parse_endpoint
-from coap_server.errors import InputError
+from coap_server.config import DEFAULT_POLL_S, MAX_POLL_S, Settings, parse_endpoint
+from coap_server.errors import InputError, ServerError
 from coap_server.listings import device_json, device_row, published_json, release_json, show_published
 from coap_server.services import assign as assignments
 from coap_server.services.fleet import DeviceView, ReleaseView, list_devices, list_releases
@@ -37,6 +37,7 @@ from coap_server.store.base import Profile
 from protocol.errors import OtaError
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="ota-server",
@@ -55,6 +56,7 @@ Version = Annotated[str, typer.Option("--version", metavar="V", help="What peopl
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    terminal.tolerate_encodings()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="ota-server")
     except OtaError as error:
@@ -146,7 +148,7 @@ def serve_command(
     data: Data,
     coap: Annotated[str, typer.Option("--coap", metavar="HOST:PORT", help="Where to listen.")] = "[::]:5683",
     poll: Annotated[
-        int, typer.Option("--poll", metavar="SECONDS", min=1, help="How often devices shall check in.")
+        int, typer.Option("--poll", metavar="SECONDS", min=1, max=MAX_POLL_S, help="How often devices shall check in.")
     ] = DEFAULT_POLL_S,
     as_json: AsJson = False,
 ) -> None:
@@ -271,8 +273,10 @@ async def _storage(data: Path, *, create: bool = False) -> AsyncIterator[Storage
     storage = await Storage.open(data, create=create)
     try:
         yield storage
-    finally:
-        await storage.close()
+    except BaseException:
+        await storage.abandon()
+        raise
+    await storage.close()
 
 
 async def _publish(draft: Draft, data: Path) -> PublishResult:
@@ -287,7 +291,26 @@ async def _publish(draft: Draft, data: Path) -> PublishResult:
                     tasks[step] = shown.add_task(step, total=total)
                 shown.update(tasks[step], completed=done, total=total)
 
-            return await publish(draft, storage.database, storage.blobs, progress=progress)
+            work = publish(draft, storage.database, storage.blobs, progress=progress)
+            return await _until_signalled(work, "publish was stopped by a signal and left nothing; run it again")
+
+
+async def _until_signalled(work: Coroutine[Any, Any, T], words: str) -> T:
+    """Return what ``work`` does; SIGTERM and SIGINT cancel it, so that it undoes what it began.
+
+    Raises:
+        ServerError: a signal came; it says ``words``.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError as error:
+        raise ServerError(words) from error
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
 
 
 async def _serve(settings: Settings, as_json: bool) -> None:
@@ -297,6 +320,8 @@ async def _serve(settings: Settings, as_json: bool) -> None:
         loop.add_signal_handler(number, stop.set)
     server = await Server.start(settings)
     try:
+        if server.made_folder is not None:
+            logger.info("--data %s was not there and is new; nothing is published in it yet", server.made_folder)
         if as_json:
             terminal.show_json({"event": "ready", "coap": server.uri})
         else:

@@ -77,7 +77,7 @@ def manifest_show(
     try:
         lines = list(render_envelope(data))
     except OtaError as error:
-        raise InputError(f"manifest {file}: {error}") from error
+        raise InputError(f"manifest {file} is no SUIT envelope ({error}); give the file of one") from error
     if as_json:
         terminal.show_json([{"depth": line.depth, "text": line.text} for line in lines])
         return

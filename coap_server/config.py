@@ -11,6 +11,8 @@ DEFAULT_POLL_S: Final = 300
 DEFAULT_WATCH_S: Final = 2.0
 DATABASE_NAME: Final = "server.db"
 ARTIFACTS_NAME: Final = "artifacts"
+MAX_POLL_S: Final = 2**32 - 1
+"""What fits the assignment's ``poll-s``."""
 _EXPECTED: Final = "expected HOST:PORT, e.g. 127.0.0.1:5683 or [::]:5683"
 
 

@@ -7,6 +7,7 @@ from coap_server import terminal
 from coap_server.services.fleet import DeviceView, ReleaseView
 from coap_server.services.publish import PublishResult
 from coap_server.store.base import Report
+from coap_server.text import printable
 from protocol.coap.numbers import MODELS_PATH, payload_uri
 from protocol.messages import Outcome, Via
 
@@ -120,7 +121,7 @@ def device_row(view: DeviceView) -> tuple[str, ...]:
     last = view.reports[0] if view.reports else None
     words = "-"
     if last is not None:
-        words = Outcome(last.outcome).name.lower() + (f" ({last.detail})" if last.detail else "")
+        words = Outcome(last.outcome).name.lower() + (f" ({printable(last.detail)})" if last.detail else "")
     unknown = device.image_digest.hex()[:16] if device.image_digest is not None else "-"
     return (
         device.id,

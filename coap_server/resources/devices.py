@@ -3,6 +3,7 @@
 from aiocoap import Code, Message
 
 from coap_server.errors import InputError
+from coap_server.resources.slices import NotAcceptableError
 from coap_server.resources.view import PostView
 from coap_server.services.assign import Assigner
 from coap_server.services.reports import Reporter
@@ -29,6 +30,11 @@ class CheckinView(PostView):
 
     async def render_post(self, request: Message) -> Message:
         """Answer a check-in."""
+        accept = request.opt.accept
+        if accept is not None and int(accept) != ContentFormat.CBOR:
+            raise NotAcceptableError(
+                f"Content-Format {int(accept)} is not available; {int(ContentFormat.CBOR)} (CBOR) is"
+            )
         assignment = await self._assigner.check_in(messages.decode(messages.Checkin, _body(request)))
         payload = messages.encode(assignment)
         return Message(code=Code.CHANGED, payload=payload, content_format=int(ContentFormat.CBOR))

@@ -5,9 +5,11 @@ from typing import Final
 
 from aiocoap import Code, Message
 from aiocoap.error import RenderableError
-from aiocoap.resource import ObservableResource, PathCapable, Resource
+from aiocoap.pipe import Pipe
+from aiocoap.resource import ObservableResource, PathCapable, Resource, Site
 
-from coap_server.errors import InputError, NotFoundError
+from coap_server.errors import InputError, NotFoundError, StoreError
+from coap_server.text import printable
 from protocol.coap.numbers import Option
 from protocol.errors import OtaError
 
@@ -27,7 +29,7 @@ UNDERSTOOD: Final = frozenset(
         Option.IF_NONE_MATCH,
     }
 )
-"""Critical options that are understood; proxying is refused by aiocoap before a view is asked."""
+"""Critical options that are understood. The proxy's options are refused by `OtaSite`, whatever the path."""
 
 
 class View(Resource):  # type: ignore[misc]  # aiocoap publishes no types
@@ -42,14 +44,31 @@ class View(Resource):  # type: ignore[misc]  # aiocoap publishes no types
         try:
             refuse_unknown_options(request)
             return await super().render(request)
+        except StoreError as error:
+            # Paths and what SQLite says are the operator's business, not the peer's.
+            logger.error("%s from %s: %s", request.code, request.remote.hostinfo, printable(str(error)))
+            return diagnostic(error.coap_code, "the server cannot read its data; its log tells why")
         except OtaError as error:
-            logger.info("%s from %s: %s", request.code, request.remote.hostinfo, error)
-            return diagnostic(error.coap_code, str(error))
+            logger.info("%s from %s: %s", request.code, request.remote.hostinfo, printable(str(error)))
+            return diagnostic(error.coap_code, printable(str(error)))
         except RenderableError:
             raise
         except Exception:
             logger.exception("%s from %s failed", request.code, request.remote.hostinfo)
             return diagnostic(int(Code.INTERNAL_SERVER_ERROR), "the server failed; its log tells why")
+
+
+class OtaSite(Site):  # type: ignore[misc]  # aiocoap publishes no types
+    """All resources; a request that is for a proxy is refused, since this is none (RFC 7252 section 5.10.2)."""
+
+    async def render_to_pipe(self, request: Pipe) -> None:
+        """Answer, 5.05 if the request names another server."""
+        options = request.request.opt
+        if options.proxy_uri is not None or options.proxy_scheme is not None:
+            refusal = diagnostic(int(Code.PROXYING_NOT_SUPPORTED), "this server is no proxy")
+            request.add_response(refusal, is_last=True)
+            return
+        await super().render_to_pipe(request)
 
 
 class BadOptionError(InputError):
@@ -80,10 +99,19 @@ class PostView(View):
         """Return True: only a whole body means anything."""
         return True
 
+    async def render_to_pipe(self, request: Pipe) -> None:
+        """Answer, 4.08 where a block is missing (RFC 7959 section 2.9.2)."""
+        try:
+            await super().render_to_pipe(request)
+        except ValueError:
+            # Of the assembly only: `render` lets nothing through.
+            text = "the blocks of the body are not in order; begin again with block 0"
+            request.add_response(diagnostic(int(Code.REQUEST_ENTITY_INCOMPLETE), text), is_last=True)
+
 
 def diagnostic(code: int, text: str) -> Message:
     """Return an error with a diagnostic payload (RFC 7252 section 5.5.2)."""
-    payload = text.encode()[:MAX_DIAGNOSTIC].decode(errors="ignore").encode()
+    payload = text.encode(errors="backslashreplace")[:MAX_DIAGNOSTIC].decode(errors="ignore").encode()
     return Message(code=Code(code), payload=payload)
 
 

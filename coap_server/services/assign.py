@@ -16,9 +16,10 @@ from typing import Final
 
 from coap_server.errors import ConflictError, InputError, NotFoundError
 from coap_server.store.base import Device, Model, Release, Report, Store
+from coap_server.text import printable
 from protocol.coap.numbers import DEVICES_PATH
-from protocol.errors import REASON_OPERATION_FAILED
-from protocol.messages import Assignment, Checkin, Outcome
+from protocol.errors import REASON_OPERATION_FAILED, DecodeError
+from protocol.messages import Assignment, Checkin, Outcome, check_name
 
 MAX_ATTEMPTS: Final = 3
 MAX_NUMBER: Final = 2**63 - 1
@@ -98,7 +99,7 @@ async def find_model(store: Store, name: str) -> Model:
     """
     model = await store.find_model(name)
     if model is None:
-        raise NotFoundError(f"model {name} is not known here; publish an image for it first")
+        raise NotFoundError(f"model {printable(name, 64)} is not known here; publish an image for it first")
     return model
 
 
@@ -113,7 +114,7 @@ async def find_release(store: Store, model: Model, version: str) -> Release:
         if release.version == version:
             return release
     known = ", ".join(release.version for release in releases)
-    raise NotFoundError(f"model {model.name} has no version {version}; it has {known or 'none'}")
+    raise NotFoundError(f"model {model.name} has no version {printable(version, 64)}; it has {known or 'none'}")
 
 
 async def promote(store: Store, model_name: str, version: str) -> Release:
@@ -133,9 +134,14 @@ async def assign(store: Store, device_id: str, version: str | None, model_name: 
     ``model_name`` is needed only for a device that has not checked in yet.
 
     Raises:
+        InputError: the device's name is none.
         NotFoundError: there is no such device, model or version.
         ConflictError: the device is of another model.
     """
+    try:
+        check_name(device_id, "device")
+    except DecodeError as error:
+        raise InputError(str(error)) from error
     device = await store.device(device_id)
     if device is None and model_name is None:
         raise NotFoundError(f"device {device_id} never checked in; name its model with --model to assign beforehand")

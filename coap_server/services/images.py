@@ -93,7 +93,8 @@ def _from_hex(path: Path, text: bytes) -> tuple[bytes, int | None, tuple[LeftOut
         segments: list[tuple[int, int]] = reader.segments()
     except (IntelHexError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"image {path} is not Intel HEX: {reason}") from error
+        raise InputError(f"image {path} is not Intel HEX: {reason}; build or export the file again") from error
+    _check_end(path, text)
     areas = _areas(segments)
     if not areas:
         return b"", None, ()
@@ -105,6 +106,16 @@ def _from_hex(path: Path, text: bytes) -> tuple[bytes, int | None, tuple[LeftOut
     data = bytes(reader.tobinarray(start=start, end=end - 1))
     left_out = tuple(LeftOut(address=area[0][0], size=area[-1][1] - area[0][0]) for area in areas if area is not chosen)
     return data, start, left_out
+
+
+def _check_end(path: Path, text: bytes) -> None:
+    """See that the last record is the only end-of-file record; a copy cut short would boot as half an image."""
+    records = [line.strip() for line in text.splitlines() if line.strip()]
+    ends = [number for number, record in enumerate(records) if record[7:9] == b"01"]
+    if not ends:
+        raise InputError(f"image {path} ends without an end-of-file record (truncated?); build or export it again")
+    if ends[0] != len(records) - 1:
+        raise InputError(f"image {path} goes on after its end-of-file record (two files in one?); build it again")
 
 
 def _areas(segments: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:

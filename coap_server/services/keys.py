@@ -69,7 +69,10 @@ def load_signer(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     try:
         return load_private_key(pem, passphrase)
     except OtaError as error:
-        raise InputError(f"key file {path}: {str(error).removeprefix('key: ')}") from error
+        words = str(error).removeprefix("key: ")
+        raise InputError(
+            f"key file {path}: {words}; give a private key as ota-server keys generate makes it (NAME.pem)"
+        ) from error
 
 
 def load_trust(paths: tuple[Path, ...]) -> tuple[PublicKey, ...]:
@@ -84,7 +87,10 @@ def load_trust(paths: tuple[Path, ...]) -> tuple[PublicKey, ...]:
         try:
             keys += load_public_keys(data)
         except OtaError as error:
-            raise InputError(f"trust anchor {path}: {str(error).removeprefix('key: ')}") from error
+            words = str(error).removeprefix("key: ")
+            raise InputError(
+                f"trust anchor {path}: {words}; give a public key as ota-server keys generate makes it (NAME.pub)"
+            ) from error
     return tuple(keys)
 
 

@@ -13,11 +13,11 @@ import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from coap_server.errors import ConflictError, InputError, NotFoundError
-from coap_server.services.deltas import Edge, make_deltas, plan_edges
+from coap_server.services.deltas import Edge, check_bases, make_deltas, plan_edges
 from coap_server.services.images import Image, read_image
 from coap_server.services.keys import load_signer
 from coap_server.store.base import Artifact, Delta, Kind, Model, NewRelease, Profile, Release, Store
@@ -38,10 +38,12 @@ MAX_SEQUENCE_NUMBER: Final = 2**63 - 1
 CODEC: Final = author.DELTA_DECODER
 DEFAULT_COMPONENT: Final = "/nvm0/SLOT0.txt"
 
+_LOCK_WAIT_S: Final = 0.05
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}")
 _DOMAIN: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _VENDORS: Final = {Profile.SUIT: DEFAULT_VENDOR_DOMAIN, Profile.RIOT: RIOT_VENDOR_DOMAIN}
 
+T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many of it are done, and how many there are."""
 
@@ -134,6 +136,7 @@ def prepare(request: PublishRequest) -> Draft:
         raise InputError(f"--sequence {request.sequence_number}: 1 to {MAX_SEQUENCE_NUMBER} are expected")
     if request.max_precursors < 0:
         raise InputError(f"--max-precursors {request.max_precursors}: 0 or more are expected")
+    _check_combination(request)
     signer = load_signer(request.key, request.passphrase)
     paths = (request.image,) if request.image_b is None else (request.image, request.image_b)
     images = tuple(read_image(path, request.slot_size) for path in paths)
@@ -141,6 +144,19 @@ def prepare(request: PublishRequest) -> Draft:
     if request.profile is Profile.RIOT:
         _check_riot(draft)
     return draft
+
+
+def _check_combination(request: PublishRequest) -> None:
+    """Refuse options that contradict each other, or that would be ignored."""
+    if request.profile is Profile.RIOT and request.bases:
+        raise InputError("--from does not go with --profile riot-09: RIOT takes no deltas; leave it out")
+    if request.bases and not request.with_deltas:
+        raise InputError("--from and --no-delta contradict each other; leave one out")
+    if request.profile is not Profile.RIOT:
+        if request.uri_base is not None:
+            raise InputError("--uri-base is for --profile riot-09 only; leave it out, or add the profile")
+        if request.component != DEFAULT_COMPONENT:
+            raise InputError("--component is for --profile riot-09 only; leave it out, or add the profile")
 
 
 async def publish(
@@ -194,11 +210,11 @@ class _Keep:
         self.new: list[bytes] = []
 
     async def __call__(self, data: bytes, kind: Kind) -> Artifact:
-        # Noted before the write: if the task is cancelled in it, the thread still completes it.
+        # Noted before the write, so that a failure in it is taken back as well.
         digest = hashlib.sha256(data).digest()
         if not self._blobs.path(digest).exists():
             self.new.append(digest)
-        stored = await asyncio.to_thread(self._blobs.put, data)
+        stored = await _complete(asyncio.to_thread(self._blobs.put, data))
         artifact = Artifact(digest=stored.digest, size=stored.size, kind=kind)
         self.artifacts.append(artifact)
         return artifact
@@ -215,7 +231,7 @@ async def _undo(blobs: BlobStore) -> AsyncIterator[_Keep]:
         raise
 
 
-async def _finish(work: Coroutine[None, None, Release]) -> Release:
+async def _finish(work: Coroutine[Any, Any, T]) -> T:
     """Return the outcome of ``work`` even when cancelled: files must not go once the database names them."""
     task = asyncio.ensure_future(work)
     try:
@@ -227,15 +243,35 @@ async def _finish(work: Coroutine[None, None, Release]) -> Release:
         return task.result()
 
 
+async def _complete(work: Coroutine[Any, Any, T]) -> T:
+    """Wait for ``work`` even when cancelled, then be cancelled: what a thread still writes cannot be taken back."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
 @contextlib.asynccontextmanager
 async def _alone(folder: Path) -> AsyncIterator[None]:
     # The lock is on the folder itself: no file to leave behind, and the system drops it when the process ends.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        await asyncio.to_thread(fcntl.flock, descriptor, fcntl.LOCK_EX)
+        # Asked again and again: a thread that waits in the system cannot be cancelled.
+        while not _locked(descriptor):  # noqa: ASYNC110 - the other side is another process
+            await asyncio.sleep(_LOCK_WAIT_S)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sequence_number(request: PublishRequest, earlier: Sequence[Release]) -> int:
@@ -244,6 +280,11 @@ def _sequence_number(request: PublishRequest, earlier: Sequence[Release]) -> int
             f"version {request.version} of model {request.model} is published already; choose another --version"
         )
     highest = max((release.sequence_number for release in earlier), default=0)
+    if highest >= MAX_SEQUENCE_NUMBER:
+        raise ConflictError(
+            f"model {request.model} has a release with the highest sequence number there is, {highest}: nothing can "
+            "follow it; choose another --model"
+        )
     if request.sequence_number is None:
         return highest + 1
     if request.sequence_number <= highest:
@@ -279,10 +320,11 @@ async def _deltas(
     known: dict[tuple[bytes, bytes], Delta] = {}
     for source, target in pairs:
         delta = await store.find_delta(source, target, CODEC)
-        if delta is not None and blobs.path(delta.digest).exists():
+        if delta is not None and await asyncio.to_thread(blobs.is_whole, delta.digest):
             known[source, target] = delta
     missing = [pair for pair in pairs if pair not in known]
     progress("making deltas", 0, len(missing))
+    await check_bases(blobs, bases, {source for source, _ in missing})
     patches = await make_deltas(
         CODEC,
         [(blobs.path(source), blobs.path(target)) for source, target in missing],
@@ -365,14 +407,20 @@ def _check_riot(draft: Draft) -> None:
         )
     if request.uri_base is None:
         raise InputError("--profile riot-09 needs --uri-base coap://HOST[:PORT]: RIOT takes absolute URIs only")
-    try:
-        parts = urlsplit(request.uri_base)
-        good = parts.scheme == "coap" and bool(parts.hostname) and not parts.query and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
+    if not _is_uri_base(request.uri_base):
         raise InputError(f"--uri-base {request.uri_base!r}: coap://HOST[:PORT] is expected")
     _riot_envelope(draft, request.vendor_domain or RIOT_VENDOR_DOMAIN, request.sequence_number or 1)
+
+
+def _is_uri_base(text: str) -> bool:
+    """Return whether a path can be put behind it: scheme, host, perhaps a port, and nothing else."""
+    if not text.isascii() or not text.isprintable() or any(char in text for char in " ?#@\\%"):
+        return False
+    try:
+        parts = urlsplit(text)
+        return parts.scheme == "coap" and bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
+    except ValueError:
+        return False
 
 
 def _riot_envelope(draft: Draft, domain: str, sequence_number: int) -> bytes:

@@ -7,6 +7,7 @@ from datetime import datetime
 from coap_server.errors import InputError
 from coap_server.services.assign import MAX_NUMBER
 from coap_server.store.base import Report, Store
+from coap_server.text import printable
 from protocol.messages import Outcome, StatusReport
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,6 @@ class Reporter:
             report.manifest_digest.hex()[:16],
             report.outcome.name,
             report.reason,
-            f" ({report.detail})" if report.detail else "",
+            f" ({printable(report.detail)})" if report.detail else "",
         )
         return stored

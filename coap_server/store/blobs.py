@@ -64,9 +64,21 @@ class BlobStore:
             target = self.path(found)
             is_new = not target.exists()
             # A file of another content under this name was damaged on the disk; writing it again repairs it.
-            if is_new or target.stat().st_size != len(data) or _hash(target) != found:
+            if not self.is_whole(found):
                 self._write(target, data)
         return Stored(digest=found, size=len(data), is_new=is_new)
+
+    def is_whole(self, digest: bytes) -> bool:
+        """Return whether the bytes of a digest are there and are still they; reads all of them.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        with _os_errors(self._folder):
+            try:
+                return _hash(self.path(digest)) == digest
+            except FileNotFoundError:
+                return False
 
     def path(self, digest: bytes) -> Path:
         """Return where the bytes of a digest stand, or would."""

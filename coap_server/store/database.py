@@ -7,15 +7,15 @@ Writers take turns: within the process by a lock, between processes by BEGIN IMM
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, get_type_hints
 
-from sqlalchemy import ColumnElement, Connection, and_, event, select
+from sqlalchemy import URL, ColumnElement, Connection, and_, event, select
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
@@ -25,12 +25,16 @@ from coap_server.store.base import Artifact, Delta, Device, Kind, Model, NewRele
 from coap_server.store.inline import connect_inline
 from coap_server.store.models import ArtifactRow, DeltaRow, DeviceRow, ModelRow, ReleaseRow, ReportRow
 from coap_server.store.schema import BUSY_TIMEOUT_S
-from protocol.messages import Checkin, StatusReport
+from protocol.messages import Checkin, Outcome, StatusReport, Via
 from protocol.suit.identifiers import class_id, vendor_id
 
 R = TypeVar("R", Model, Artifact, Release, Delta, Device, Report)
 
+DIGEST_SIZE: Final = 32
+"""Bytes of a SHA-256."""
 _WRITES: Final = "ota_writes"
+_UNUSABLE: Final = (SQLAlchemyError, ValueError, TypeError)
+"""What a damaged row makes SQLAlchemy, its converters (a date that is none) and `_record` raise."""
 
 
 class Database:
@@ -62,7 +66,10 @@ class Database:
         else:
             options = {"connect_args": {"isolation_level": None, "timeout": BUSY_TIMEOUT_S}, "pool_size": 5}
         engine = create_async_engine(
-            f"sqlite+aiosqlite:///{path}", poolclass=AsyncAdaptedQueuePool, max_overflow=0, **options
+            URL.create("sqlite+aiosqlite", database=str(path)),
+            poolclass=AsyncAdaptedQueuePool,
+            max_overflow=0,
+            **options,
         )
         event.listen(engine.sync_engine, "connect", _prepare)
         event.listen(engine.sync_engine, "begin", _begin)
@@ -246,7 +253,7 @@ class Database:
         try:
             async with AsyncSession(self._engine) as session:
                 yield session
-        except (DBAPIError, SQLAlchemyError) as error:
+        except _UNUSABLE as error:
             raise schema.damaged(self._path, error) from error
 
     @contextlib.asynccontextmanager
@@ -256,7 +263,7 @@ class Database:
                 engine = self._engine.execution_options(**{_WRITES: True})
                 async with AsyncSession(engine, expire_on_commit=False) as session, session.begin():
                     yield session
-            except (DBAPIError, SQLAlchemyError) as error:
+            except _UNUSABLE as error:
                 raise schema.damaged(self._path, error) from error
 
 
@@ -287,7 +294,16 @@ async def _device_row(session: AsyncSession, device_id: str, model_id: int) -> D
 
 
 async def _insert_new(session: AsyncSession, table: type[Any], record: Artifact | Delta, now: datetime) -> None:
-    await session.execute(insert(table).values(**_values(record), created_at=now).on_conflict_do_nothing())
+    statement = insert(table).values(**_values(record), created_at=now)
+    if isinstance(record, Artifact) and record.kind is not Kind.ENVELOPE:
+        # The same bytes may have been an envelope so far; only payloads are served under /p/.
+        payload = {"kind": record.kind.value}
+        statement = statement.on_conflict_do_update(
+            index_elements=[ArtifactRow.digest], set_=payload, where=ArtifactRow.kind == Kind.ENVELOPE
+        )
+    else:
+        statement = statement.on_conflict_do_nothing()
+    await session.execute(statement)
 
 
 def _values(record: Any) -> dict[str, Any]:
@@ -295,11 +311,36 @@ def _values(record: Any) -> dict[str, Any]:
 
 
 _ENUMS: Final[dict[str, Callable[[str], Any]]] = {"kind": Kind, "profile": Profile}
+_ALLOWED: Final[dict[str, Collection[object]]] = {
+    "slot": (0, 1, None),
+    "outcome": tuple(Outcome),
+    "via": (*Via, None),
+}
+
+
+_HINTS: Final[dict[Any, dict[str, Any]]] = {
+    kind: get_type_hints(kind) for kind in (Model, Artifact, Release, Delta, Device, Report)
+}
 
 
 def _record(kind: type[R], row: Any) -> R:
+    """Return a row as a record.
+
+    SQLite keeps anything in any column, so that a damaged file shows here first.
+
+    Raises:
+        ValueError, TypeError: a value that we never write.
+    """
     values = {field.name: getattr(row, field.name) for field in fields(kind)}
-    return kind(**{name: _ENUMS[name](value) if name in _ENUMS else value for name, value in values.items()})
+    values = {name: _ENUMS[name](value) if name in _ENUMS else value for name, value in values.items()}
+    for name, hint in _HINTS[kind].items():
+        value = values[name]
+        if not isinstance(value, hint):
+            raise TypeError(f"{name} in {row.__tablename__} is of type {type(value).__name__}")
+        is_short = name.endswith("digest") and value is not None and len(value) != DIGEST_SIZE
+        if is_short or (name in _ALLOWED and value not in _ALLOWED[name]):
+            raise ValueError(f"{name} in {row.__tablename__} is {value!r}")
+    return kind(**values)
 
 
 def _prepare(connection: Any, _: object) -> None:

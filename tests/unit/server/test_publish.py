@@ -216,6 +216,13 @@ async def test_riot_release_has_riots_form_and_no_deltas(bench: Bench, storage: 
         ({"uri_base": None}, InputError, "needs --uri-base"),
         ({"uri_base": "http://host"}, InputError, "'http://host': coap://HOST"),
         ({"uri_base": "coap://[::1"}, InputError, "coap://HOST"),
+        ({"uri_base": "coap://host/path"}, InputError, "coap://HOST"),
+        ({"uri_base": "coap://host?"}, InputError, "coap://HOST"),
+        ({"uri_base": "coap://host#x"}, InputError, "coap://HOST"),
+        ({"uri_base": "coap://me@host"}, InputError, "coap://HOST"),
+        ({"uri_base": "coap://ho st"}, InputError, "coap://HOST"),
+        ({"uri_base": "coap://host\n"}, InputError, "coap://HOST"),
+        ({"bases": ("1.0",)}, InputError, "--from does not go with --profile riot-09"),
         ({"component": "/a-name-far-too-long-for-that-little-thing"}, PolicyError, "component name of 42 bytes"),
         ({"image_b": True}, InputError, "exactly one component"),
         ({"key": False}, InputError, "needs Ed25519"),
@@ -247,6 +254,9 @@ def test_what_riot_cannot_take_is_refused_before_anything_is_touched(
         ({"max_precursors": -1}, "--max-precursors -1"),
         ({"description": "half a surrogate \udc80"}, "--description"),
         ({"description": "\x1b[31mred"}, "--description"),
+        ({"bases": ("1.0",), "with_deltas": False}, "--from and --no-delta contradict"),
+        ({"uri_base": "coap://host"}, "--uri-base is for --profile riot-09 only"),
+        ({"component": "ram:0"}, "--component is for --profile riot-09 only"),
         ({"slot_size": 39_999}, "40000 bytes, the slot takes 39999"),
     ],
 )
@@ -267,6 +277,45 @@ async def test_version_and_sequence_number_are_taken_once(publishing: Publish, s
         await publishing(2, vendor_domain="other.example")
 
     assert listing(storage.blobs.folder) == before
+
+
+async def test_nothing_follows_the_highest_sequence_number(publishing: Publish) -> None:
+    await publishing(1, sequence_number=2**63 - 1)
+
+    with pytest.raises(ConflictError, match="highest sequence number there is"):
+        await publishing(2)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("content", "state"), [(None, "missing"), (b"other", "damaged")])
+async def test_base_that_is_not_what_it_was_is_named(
+    publishing: Publish, storage: Storage, content: bytes | None, state: str
+) -> None:
+    first = await publishing(1)
+    path = storage.blobs.path(first.release.image_digest)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    before = listing(storage.blobs.folder)
+
+    with pytest.raises(StoreError, match=rf"is {state}; publish version 1\.0's file again.*--no-delta") as caught:
+        await publishing(2, with_deltas=True)
+
+    assert caught.value.__cause__ is None
+    assert listing(storage.blobs.folder) == before
+
+
+@pytest.mark.faults
+async def test_delta_that_was_damaged_is_made_again(publishing: Publish, storage: Storage) -> None:
+    await publishing(1)
+    made = (await publishing(2, with_deltas=True)).deltas[0]
+    path = storage.blobs.path(made.delta.digest)
+    whole = path.read_bytes()
+    path.write_bytes(b"damaged")
+
+    await publishing(2, version="2.1", with_deltas=True, bases=("1.0",))
+
+    assert path.read_bytes() == whole
 
 
 async def test_manifest_too_large_for_a_device_is_refused(publishing: Publish, storage: Storage) -> None:

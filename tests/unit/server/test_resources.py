@@ -282,14 +282,64 @@ async def test_a_bug_is_5_00_and_tells_nothing(
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_damaged_artifact_is_5_00_and_named(served: Served, storage: Storage, payload: tuple[str, bytes]) -> None:
+async def test_damaged_artifact_is_5_00_and_named_in_the_log_only(
+    served: Served, storage: Storage, payload: tuple[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
     path, image = payload
     storage.blobs.path(hashlib.sha256(image).digest()).write_bytes(b"short")
 
     response = await served.request(path)
 
     assert response.code is aiocoap.INTERNAL_SERVER_ERROR
-    assert b"is damaged" in response.payload
+    assert response.payload == b"the server cannot read its data; its log tells why"
+    (record,) = [record for record in caplog.records if record.name == "coap_server.resources.view"]
+    assert record.levelname == "ERROR"
+    assert "is damaged" in record.getMessage()
+
+
+@pytest.mark.spec("RFC 7252 5.7.2")
+@pytest.mark.parametrize("extra", [(35, b"coap://other/x"), (39, b"http")])
+@pytest.mark.parametrize("path", ["/checkin", "/none", ""])
+async def test_this_is_no_proxy(served: Served, path: str, extra: tuple[int, bytes]) -> None:
+    assert (await served.request(path, extra=extra)).code is aiocoap.PROXYING_NOT_SUPPORTED
+
+
+async def test_check_in_answers_in_cbor_only(served: Served, publishing: Publish) -> None:
+    await publishing(1)
+    body = messages.encode(CHECKIN)
+
+    assert (await served.request("/checkin", aiocoap.POST, body, accept=50)).code is aiocoap.NOT_ACCEPTABLE
+    assert (await served.request("/checkin", aiocoap.POST, body, accept=60)).code is aiocoap.CHANGED
+
+
+@pytest.mark.spec("RFC 7959 2.9.2")
+async def test_body_with_a_missing_block_is_4_08(served: Served) -> None:
+    await served.request("/checkin", aiocoap.POST, bytes(32), block1=(0, True, 1))
+
+    response = await served.request("/checkin", aiocoap.POST, bytes(32), block1=(2, False, 1))
+
+    assert response.code is aiocoap.REQUEST_ENTITY_INCOMPLETE
+
+
+async def test_what_a_peer_sends_is_escaped_in_log_and_answer(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    response = await served.request("/m/x%1B%5B31m%0Aforged" + "y" * 200)
+
+    assert response.code is aiocoap.NOT_FOUND
+    assert b"\x1b" not in response.payload
+    assert "\x1b" not in caplog.text
+    assert r"x\x1b[31m\nforged" in response.payload.decode()
+
+
+async def test_bytes_that_are_an_envelope_already_are_served_as_a_payload_too(
+    served: Served, storage: Storage, bench: Bench, publishing: Publish
+) -> None:
+    first = await publishing(1)
+    envelope = storage.blobs.read(first.release.envelope_digest)
+    bench.image(2).write_bytes(envelope)
+
+    second = await publishing(2)
+
+    assert await served.fetch(f"/p/{second.release.image_digest.hex()[:16]}") == envelope
 
 
 @pytest.mark.spec("RFC 6690 2")
