@@ -140,7 +140,14 @@ class Agent:
         if running.state is TrailerState.TRIAL:
             await self._self_test(board, running)
         self._lifecycle.go(Stage.RUNNING)
-        endpoint = MeteredEndpoint(await self._connect(), self.meter)
+        try:
+            endpoint = MeteredEndpoint(await self._connect(), self.meter)
+        except OtaError as error:
+            if self._config.once:
+                raise
+            self._tell("no-network", why=str(error))
+            await asyncio.sleep(REFUSED_S)
+            raise Reset("the server's address could not be used") from error
         try:
             link = self._link(endpoint)
             return await self._run(board, running, link)
@@ -177,8 +184,13 @@ class Agent:
                 await link.pause(REFUSED_S)
                 self.meter.clear(asyncio.get_running_loop().time())
                 continue
+            await self._report_ends(board, running, link)
+            if self._config.once and self._last is not None:
+                return self._result(running)
             if assignment.manifest_uri is not None:
                 await self._update(board, running, link, assignment)
+                if self._config.once:
+                    return self._result(running)
             elif self._config.once:
                 self._tell("up-to-date", image=running.image_digest.hex()[:16])
                 return self._result(running)
@@ -204,8 +216,7 @@ class Agent:
         response = await self._post(link, f"/{CHECKIN_PATH}", messages.encode(message))
         assignment = messages.decode(Assignment, response)
         self._tell("checked-in", offered=assignment.manifest_uri or "nothing")
-        if assignment.manifest_uri is None:
-            self._lifecycle.go(Stage.RUNNING)
+        self._lifecycle.go(Stage.RUNNING)
         return assignment
 
     async def _report_ends(self, board: Board, running: BootResult, link: Link) -> None:
@@ -251,9 +262,7 @@ class Agent:
         try:
             await self._post(link, f"/{REPORT_PATH}", messages.encode(report))
         except RequestRefused as error:
-            # A server that lost its records must not end the device; the report is due again at the next boot.
-            if self._config.once:
-                raise
+            # A server that lost its records must not end the device: it learns of it at check-in, and is told again.
             self._tell("report-refused", why=str(error))
             self._lifecycle.go(Stage.RUNNING)
             return
@@ -288,6 +297,7 @@ class Agent:
             raise Reset("a new image is installed")
         if ended.outcome is not None:
             self._tell(ended.outcome.name.lower(), why=str(ended.error), reason=ended.error.reason)
+            self._last = (ended.outcome, str(ended.error))
             await self._report(board, running, link, ended.digest, ended.outcome, str(ended.error), ended.error.reason)
             return
         self._tell("interrupted", why=str(ended.error))

@@ -68,10 +68,10 @@ def parse_server(uri: str) -> ServerAddress:
     Raises:
         ConfigError: another scheme, a path, or no host.
     """
-    parts = urlsplit(uri)
-    if parts.scheme != "coap":
-        raise ConfigError(f"--server {uri!r}: not a coap URI; write coap://HOST or coap://HOST:PORT")
     try:
+        parts = urlsplit(uri)
+        if parts.scheme != "coap":
+            raise ConfigError(f"--server {uri!r}: not a coap URI; write coap://HOST or coap://HOST:PORT")
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise ConfigError(f"--server {uri!r}: {error}; write coap://HOST or coap://HOST:PORT") from error

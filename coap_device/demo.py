@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final
 from coap_device.demo_view import LiveView, Row, make_console, print_checks, print_rows, save_picture
 from coap_device.errors import DeviceError
 from coap_device.inspection import inspect_flash
+from protocol.link.netem import LinkSpec
 
 MODEL: Final = "demo-board"
 STRANGER_VERSION: Final = "by-a-stranger"
@@ -87,6 +88,7 @@ def run_demo(
         as_json: print one JSON object, no table.
         picture: write the final table there as SVG.
     """
+    LinkSpec.parse(f"loss {loss}")
     corpus = _load_corpus(firmware)
     work = keep or Path(tempfile.mkdtemp(prefix="coap-ota-demo-"))
     work.mkdir(parents=True, exist_ok=True)
@@ -295,6 +297,12 @@ class _Demo:
         cuts = [cut["what"] for cut in unplugged.result.get("power_cuts", [])]
         return {
             "every outcome is the expected one": all(row.outcome == row.expected for row in rows),
+            "every process ended with the status of its outcome": all(
+                item.status == (0 if item.part.expected == "confirmed" else 1) for item in ended
+            ),
+            "the refusal was for the signature": any(
+                "no trusted key" in str(item.result.get("detail", "")) for item in ended if item.part.name == "wary"
+            ),
             "every device runs the version that its outcome implies": all(self._runs_right(row) for row in rows),
             "flash files and database agree on image, slot and sequence number": all(
                 self._agrees(row.device, devices.get(row.device, {})) for row in rows

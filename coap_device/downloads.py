@@ -34,11 +34,14 @@ def local_path(uri: str, server: ServerAddress) -> str:
     Raises:
         PolicyError: another scheme or another server.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or DEFAULT_PORT
+    except ValueError as error:
+        raise PolicyError(f"URI {uri!r} cannot be read: {error}") from error
     if not parts.scheme and not parts.netloc and uri.startswith("/"):
         return uri
-    same = parts.scheme == "coap" and parts.hostname == server.host and (parts.port or DEFAULT_PORT) == server.port
-    if not same:
+    if (parts.scheme, parts.hostname, port) != ("coap", server.host, server.port):
         raise PolicyError(f"URI {uri!r} is not on the server coap://{server.host}:{server.port}")
     return parts.path
 
@@ -115,6 +118,8 @@ class Link:
             TransferError: as above; what was received stays in the store.
         """
         path = local_path(download.uri, self._server)
+        if download.again:
+            self._meter.forget_blocks(path)
         resumed = download.store.resume(download.digest)
         if resumed is not None and resumed.header.size != download.size:
             resumed = None

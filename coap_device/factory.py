@@ -20,25 +20,33 @@ def open_flash(config: DeviceConfig) -> FileBacking:
         DeviceError: the flash file is damaged or in use, or the image does not fit.
     """
     path = config.state / FLASH_FILE
-    if path.exists():
-        backing = FileBacking(path)
+    if path.is_file():
+        standing = FileBacking(path)
         try:
-            found = read_provisioning(backing)
+            found = read_provisioning(standing)
             if found is not None:
                 _check_same(config, found, path)
-                return backing
+                return standing
         except BaseException:
-            backing.close()
+            standing.close()
             raise
-        backing.close()
+        standing.close()
     image, record = _factory_data(config)
-    config.state.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    backing = FileBacking(path, Layout.of(config.geometry).size)
+    size = Layout.of(config.geometry).size
     try:
+        config.state.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--state {config.state}: {error.strerror or error}; choose a folder that can be made"
+        ) from error
+    backing = None
+    try:
+        backing = FileBacking(path, size)
         write_factory_data(backing, record, image)
     except BaseException:
-        backing.close()
+        if backing is not None:
+            backing.close()
         path.unlink(missing_ok=True)
         raise
     return backing
@@ -86,6 +94,8 @@ def _factory_data(config: DeviceConfig) -> tuple[bytes, Provisioning]:
     if not config.trust:
         raise ConfigError(f"{config.state}: a new device needs a key to trust: --trust FILE")
     image = _read(config.image, "--image")
+    if config.image.suffix.lower() == ".hex":
+        raise ConfigError(f"--image {config.image}: Intel HEX is for ota-server publish; a device takes the raw binary")
     limit = config.geometry.slot_size
     if not image:
         raise ConfigError(f"--image {config.image}: is empty")

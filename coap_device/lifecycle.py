@@ -23,9 +23,9 @@ class Stage(Enum):
 FOLLOWS: Final[dict[Stage, frozenset[Stage]]] = {
     Stage.BOOTING: frozenset({Stage.SELF_TEST, Stage.RUNNING}),
     Stage.SELF_TEST: frozenset({Stage.RUNNING, Stage.REBOOTING}),
-    Stage.RUNNING: frozenset({Stage.REPORTING, Stage.CHECKING_IN}),
+    Stage.RUNNING: frozenset({Stage.REPORTING, Stage.CHECKING_IN, Stage.FETCHING_MANIFEST, Stage.VERIFYING}),
     Stage.REPORTING: frozenset({Stage.RUNNING}),
-    Stage.CHECKING_IN: frozenset({Stage.RUNNING, Stage.FETCHING_MANIFEST, Stage.VERIFYING}),
+    Stage.CHECKING_IN: frozenset({Stage.RUNNING}),
     Stage.FETCHING_MANIFEST: frozenset({Stage.VERIFYING, Stage.RUNNING, Stage.REPORTING}),
     Stage.VERIFYING: frozenset({Stage.INSTALLING, Stage.REPORTING, Stage.RUNNING}),
     Stage.INSTALLING: frozenset({Stage.REBOOTING, Stage.RUNNING, Stage.REPORTING}),

@@ -6,6 +6,7 @@ the slot's trailer EMPTY and keeps the envelope beside it, so that a device that
 """
 
 import asyncio
+import dataclasses
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from coap_device.boot.board import Board
 from coap_device.boot.bootloader import BootResult
 from coap_device.boot.slots import SlotHeader, hash_flash
 from coap_device.boot.store import PayloadStore
+from coap_device.boot.trailer import TrailerState
 from coap_device.hardware.layout import Region
 from protocol.delta import CODECS
 from protocol.errors import (
@@ -63,6 +65,8 @@ class Download:
     size: int
     store: PayloadStore
     via: Via
+    again: bool = False
+    """Whether all of it was there already and did not hold."""
 
 
 Downloader = Callable[[Download], Awaitable[None]]
@@ -201,11 +205,13 @@ class Platform:
         self._begin()
         store = self._board.payload_store(region)
         if not store.is_verified(effect.digest.value, effect.size):
-            await self._download(
-                Download(uri=effect.uri, digest=effect.digest.value, size=effect.size, store=store, via=via)
-            )
+            download = Download(uri=effect.uri, digest=effect.digest.value, size=effect.size, store=store, via=via)
+            await self._download(download)
             if not store.complete():
-                raise AuthenticityError(f"{effect.uri}: the payload is not the one that was signed")
+                # A bit that flipped on the link or in flash: the store is empty again, and one more try is worth it.
+                await self._download(dataclasses.replace(download, again=True))
+                if not store.complete():
+                    raise OperationError(f"{effect.uri}: fetched twice, and not the payload that was signed")
         self.via = via
 
     async def _apply_delta(self, effect: ApplyDelta) -> None:
@@ -246,7 +252,9 @@ class Platform:
         self._begun = True
 
     def _is_activated(self) -> bool:
-        return self._board.slots.trailers.read(self.target).manifest_digest == self._digest
+        # On trial only: a confirmed slot that this device had to leave (its header or envelope rotted) begins anew.
+        record = self._board.slots.trailers.read(self.target)
+        return record.state is TrailerState.TRIAL and record.manifest_digest == self._digest
 
     def _require(self, region: Region, size: int, digest: Digest, what: str) -> None:
         if not hmac.compare_digest(hash_flash(self._board.flash, region.offset, size), digest.value):

@@ -19,6 +19,7 @@ _WORDS: Final = {
     "reset": "reset: {why}",
     "check-in-refused": "the server refuses the check-in: {why}",
     "report-refused": "the server refuses the report: {why}",
+    "no-network": "no way to the server: {why}",
     "retrying": "no answer for {path}: {why}",
     "interrupted": "interrupted: {why}",
     "delta-withheld": "the delta failed for good ({why}), taking the full image",

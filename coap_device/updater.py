@@ -15,7 +15,7 @@ from coap_device.downloads import MAX_MANIFEST, Link
 from coap_device.lifecycle import Lifecycle, Stage
 from coap_device.meter import Meter
 from coap_device.platform import Platform
-from protocol.errors import OtaError, PolicyError, ProtocolError, TransferError
+from protocol.errors import OperationError, OtaError, PolicyError, ProtocolError, TransferError
 from protocol.messages import Assignment, Outcome
 from protocol.suit.codec import Decoded, authenticate, decode_manifest, manifest_digest
 from protocol.suit.processor import Procedure, Processor
@@ -128,4 +128,5 @@ async def _process(platform: Platform, decoded: Decoded) -> None:
 def _outcome(error: OtaError) -> Outcome | None:
     if isinstance(error, TransferError):
         return None if error.retryable else Outcome.FAILED
-    return Outcome.REFUSED if isinstance(error, ProtocolError) else Outcome.FAILED
+    refused = isinstance(error, ProtocolError) and not isinstance(error, OperationError)
+    return Outcome.REFUSED if refused else Outcome.FAILED

@@ -57,6 +57,7 @@ def refused(result: subprocess.CompletedProcess[str], *expected: str) -> None:
         ("coap://host/path", "only a host and a port"),
         ("coap://host:70000", "[Pp]ort"),
         ("coaps://host", "not a coap URI"),
+        ("coap://[", "Invalid"),
     ],
 )
 def test_a_uri_that_is_not_coap(tmp_path: Path, image: Path, key: Path, uri: str, expected: str) -> None:
@@ -84,6 +85,20 @@ def test_a_key_that_is_none_or_of_another_kind(tmp_path: Path, image: Path, key:
     wrong.write_bytes(public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
     refused(ota_device(*run_words(tmp_path, image, wrong)), "RSA", "P-256")
     assert not (tmp_path / "dev").exists()
+
+
+def test_a_state_folder_that_cannot_be_made(tmp_path: Path, image: Path, key: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    refused(ota_device(*run_words(tmp_path, image, key, state=blocked)), "--state", "file")
+    refused(ota_device(*run_words(tmp_path, image, key, state=blocked / "sub")), "--state", "sub")
+    assert blocked.read_text() == "in the way"
+
+
+def test_an_intel_hex_file_is_no_raw_image(tmp_path: Path, key: Path) -> None:
+    text = tmp_path / "image.hex"
+    text.write_text(":00000001FF\n")
+    refused(ota_device(*run_words(tmp_path, text, key)), "Intel HEX", "raw binary")
 
 
 def test_a_new_device_without_image_or_key(tmp_path: Path, image: Path, key: Path) -> None:
