@@ -46,6 +46,12 @@ def render_envelope(data: bytes) -> Iterator[TreeLine]:
     Raises:
         DecodeError: the bytes are no envelope, tagged or not.
     """
+    for line in _lines(data):
+        # One place for all: a key or an error may quote text of the envelope, which must not steer a terminal.
+        yield TreeLine(line.depth, "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line.text))
+
+
+def _lines(data: bytes) -> Iterator[TreeLine]:
     envelope = open_envelope(data, allow_untagged=True)
     yield TreeLine(0, f"SUIT envelope, {len(data)} bytes")
     yield from _wrapper(envelope.wrapper)

@@ -204,3 +204,9 @@ def test_a_manifest_of_another_revision_is_authentic_all_the_same() -> None:
 def test_an_untagged_envelope_is_looked_at_only_where_that_is_asked_for() -> None:
     assert names(GOOD[2:]) == {"envelope": False}
     assert names(GOOD[2:], allow_untagged=True)["signature 1"]
+
+
+def test_a_key_of_the_manifest_cannot_steer_the_terminal() -> None:
+    lines = tree(around({}, manifest=cbor.encode({"\x00\x1b[2J": b""})))
+    assert all(line.isprintable() for line in lines)
+    assert any("x1b" in line for line in lines)
