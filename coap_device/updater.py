@@ -17,7 +17,9 @@ from coap_device.meter import Meter
 from coap_device.platform import Platform
 from protocol.errors import OperationError, OtaError, PolicyError, ProtocolError, TransferError
 from protocol.messages import Assignment, Outcome
-from protocol.suit.codec import Decoded, authenticate, decode_manifest, manifest_digest
+from protocol.suit.authentication import authenticate
+from protocol.suit.codec import Decoded, decode_manifest
+from protocol.suit.envelope import manifest_digest
 from protocol.suit.processor import Procedure, Processor
 
 logger = logging.getLogger(__name__)

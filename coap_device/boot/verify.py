@@ -13,9 +13,11 @@ from coap_device.boot.slots import SlotHeader, SlotStore
 from coap_device.boot.trailer import NO_ENVELOPE
 from coap_device.errors import BootError, SlotError
 from protocol.cose.keys import load_public_keys
+from protocol.suit.authentication import TrustAnchors, authenticate
 from protocol.suit.author import FW, FW_INDEX
-from protocol.suit.codec import Decoded, TrustAnchors, authenticate, decode_manifest, manifest_digest
+from protocol.suit.codec import Decoded, decode_manifest
 from protocol.suit.effects import Effect, MatchIdentifier, MatchImage, MatchSlot
+from protocol.suit.envelope import manifest_digest
 from protocol.suit.labels import DigestAlgorithm, Parameter
 from protocol.suit.model import Digest
 from protocol.suit.processor import Procedure, Processor, perform_all

@@ -28,7 +28,7 @@ from protocol.cose.keys import PrivateKey
 from protocol.errors import DecodeError
 from protocol.messages import check_name
 from protocol.suit import author, riot
-from protocol.suit.codec import manifest_digest, open_envelope
+from protocol.suit.envelope import manifest_digest, open_envelope
 from protocol.suit.identifiers import DEFAULT_VENDOR_DOMAIN, RIOT_VENDOR_DOMAIN, class_id, vendor_id
 
 MAX_PRECURSORS: Final = 10

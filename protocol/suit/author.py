@@ -12,7 +12,8 @@ from typing import Final
 from protocol import cbor
 from protocol.cose.keys import Signer
 from protocol.errors import PolicyError
-from protocol.suit.codec import encode_envelope, member_digest
+from protocol.suit.codec import encode_envelope
+from protocol.suit.envelope import member_digest
 from protocol.suit.identifiers import class_id
 from protocol.suit.labels import MANIFEST_VERSION, Command, ComponentTextKey, ManifestKey, Parameter, Policy, TextKey
 from protocol.suit.manifest import Common, Manifest

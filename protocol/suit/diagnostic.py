@@ -13,7 +13,8 @@ from protocol import cbor
 from protocol.cose.algorithms import Algorithm
 from protocol.cose.sign1 import Header
 from protocol.errors import OtaError
-from protocol.suit.codec import MANIFEST_LIMITS, open_envelope
+from protocol.suit.codec import MANIFEST_LIMITS
+from protocol.suit.envelope import open_envelope
 from protocol.suit.labels import (
     Command,
     CommonKey,

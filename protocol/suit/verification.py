@@ -3,15 +3,9 @@
 from dataclasses import dataclass
 
 from protocol.errors import AuthenticityError, OtaError
-from protocol.suit.codec import (
-    Authentic,
-    TrustAnchors,
-    check_block,
-    check_digest,
-    decode_manifest,
-    open_envelope,
-    read_wrapper,
-)
+from protocol.suit.authentication import Authentic, TrustAnchors, check_block, check_digest, read_wrapper
+from protocol.suit.codec import decode_manifest
+from protocol.suit.envelope import open_envelope
 from protocol.suit.labels import EnvelopeKey, spoken
 from protocol.suit.model import Digest
 

@@ -18,8 +18,10 @@ from protocol.cose.keys import load_private_key, load_public_keys
 from protocol.errors import DecodeError, OtaError
 from protocol.messages import Assignment, Checkin, Outcome, StatusReport, Via
 from protocol.suit import author
-from protocol.suit.codec import authenticate, decode_manifest, member_digest
+from protocol.suit.authentication import authenticate
+from protocol.suit.codec import decode_manifest
 from protocol.suit.diagnostic import render_envelope
+from protocol.suit.envelope import member_digest
 from protocol.suit.model import Sequence
 from protocol.suit.processor import Procedure, Processor, perform_all
 from protocol.suit.sequences import decode_sequence

@@ -8,7 +8,8 @@ from protocol.cose import sign1
 from protocol.cose.algorithms import KeyKind
 from protocol.cose.keys import PrivateKey, generate
 from protocol.errors import OperationError, PolicyError
-from protocol.suit.codec import Decoded, authenticate, decode_manifest, encode_envelope, member_digest
+from protocol.suit.authentication import authenticate
+from protocol.suit.codec import Decoded, decode_manifest, encode_envelope
 from protocol.suit.effects import (
     ApplyDelta,
     Copy,
@@ -20,6 +21,7 @@ from protocol.suit.effects import (
     MatchSlot,
     Outcome,
 )
+from protocol.suit.envelope import member_digest
 from protocol.suit.labels import ENVELOPE_TAG, Command, Parameter
 from protocol.suit.manifest import Common, Manifest
 from protocol.suit.model import ComponentId, Digest, Sequence

@@ -24,8 +24,10 @@ from protocol.errors import (
     UnsupportedError,
 )
 from protocol.suit import author
-from protocol.suit.codec import TrustAnchors, authenticate, decode_manifest, open_envelope
+from protocol.suit.authentication import TrustAnchors, authenticate
+from protocol.suit.codec import decode_manifest
 from protocol.suit.diagnostic import render_envelope
+from protocol.suit.envelope import open_envelope
 from protocol.suit.identifiers import class_id, vendor_id
 from protocol.suit.labels import Parameter
 from protocol.suit.model import component_id_from_value

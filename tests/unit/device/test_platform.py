@@ -17,6 +17,8 @@ from protocol.cose.algorithms import KeyKind
 from protocol.cose.keys import generate
 from protocol.errors import OperationError, OtaError, PolicyError, RequestRefused, TransferTimeout
 from protocol.suit import author, codec
+from protocol.suit.authentication import authenticate
+from protocol.suit.envelope import manifest_digest
 from protocol.suit.identifiers import DEFAULT_VENDOR_DOMAIN, class_id, vendor_id
 from protocol.suit.labels import Command, Parameter, Policy
 from protocol.suit.manifest import Common, Manifest
@@ -71,7 +73,7 @@ def signed(identity: SequenceOf[tuple[Command, object]]) -> codec.Decoded:
             match,
         ),
     )
-    return codec.decode_manifest(codec.authenticate(codec.encode_envelope(manifest, (KEY,)), (KEY.public,)))
+    return codec.decode_manifest(authenticate(codec.encode_envelope(manifest, (KEY,)), (KEY.public,)))
 
 
 async def bring(download: Download) -> None:
@@ -84,7 +86,7 @@ async def bring(download: Download) -> None:
 
 async def install(board: Board, decoded: codec.Decoded) -> Platform:
     running = board.bootloader.boot()
-    digest = codec.manifest_digest(decoded.authentic.envelope)
+    digest = manifest_digest(decoded.authentic.envelope)
     platform = Platform(board, running, decoded, digest, bring)
     steps = Processor(decoded).run(Procedure.UPDATE)
     try:
@@ -129,7 +131,7 @@ def test_a_manifest_that_leaves_vendor_or_class_out_is_refused_before_anything_i
 def test_only_a_definite_failure_of_the_delta_withholds_it(error: OtaError, definite: bool) -> None:
     board, _ = make_board()
     decoded = signed(BOTH)
-    digest = codec.manifest_digest(decoded.authentic.envelope)
+    digest = manifest_digest(decoded.authentic.envelope)
     platform = Platform(board, board.bootloader.boot(), decoded, digest, bring)
     assert not platform.withhold_delta_after(error), "no delta was in hand"
     platform._delta_in_hand = True

@@ -10,7 +10,9 @@ from protocol.cose.algorithms import Algorithm, KeyKind
 from protocol.cose.keys import generate
 from protocol.errors import PolicyError
 from protocol.suit import author
-from protocol.suit.codec import authenticate, decode_manifest, open_envelope
+from protocol.suit.authentication import authenticate
+from protocol.suit.codec import decode_manifest
+from protocol.suit.envelope import open_envelope
 from protocol.suit.identifiers import class_id, vendor_id
 from protocol.suit.labels import Command, ManifestKey
 from protocol.suit.model import Digest, Sequence

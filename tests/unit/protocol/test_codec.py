@@ -11,16 +11,9 @@ from protocol.cose.algorithms import Algorithm, KeyKind
 from protocol.cose.keys import PrivateKey, generate
 from protocol.errors import AuthenticityError, DecodeError, OtaError, UnsupportedError
 from protocol.suit import author
-from protocol.suit.codec import (
-    MAX_AUTHENTICATION_BLOCKS,
-    authenticate,
-    decode_manifest,
-    encode_envelope,
-    manifest_digest,
-    open_envelope,
-    read_wrapper,
-    require_sequence,
-)
+from protocol.suit.authentication import MAX_AUTHENTICATION_BLOCKS, authenticate, read_wrapper
+from protocol.suit.codec import decode_manifest, encode_envelope, require_sequence
+from protocol.suit.envelope import manifest_digest, open_envelope
 from protocol.suit.labels import Command, DigestAlgorithm, ManifestKey, Policy
 from protocol.suit.manifest import Common, Manifest
 from protocol.suit.model import Digest, component_name, digest_from_value, sha256_digest

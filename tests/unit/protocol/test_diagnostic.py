@@ -7,8 +7,9 @@ from protocol.cose.algorithms import KeyKind
 from protocol.cose.keys import generate
 from protocol.errors import DecodeError
 from protocol.suit import author
-from protocol.suit.codec import encode_envelope, member_digest
+from protocol.suit.codec import encode_envelope
 from protocol.suit.diagnostic import render_envelope
+from protocol.suit.envelope import member_digest
 from protocol.suit.labels import Command, ManifestKey, Policy
 from protocol.suit.manifest import Common, Manifest
 from protocol.suit.sequences import sequence

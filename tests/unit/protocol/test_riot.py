@@ -9,7 +9,7 @@ from protocol import cbor
 from protocol.cose.algorithms import KeyKind
 from protocol.cose.keys import generate
 from protocol.errors import DecodeError, PolicyError, UnsupportedError
-from protocol.suit.codec import authenticate
+from protocol.suit.authentication import authenticate
 from protocol.suit.identifiers import RIOT_VENDOR_DOMAIN, class_id, vendor_id
 from protocol.suit.riot import RiotRelease, build_riot_envelope, parse_component
 

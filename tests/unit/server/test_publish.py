@@ -21,7 +21,8 @@ from coap_server.store.base import Profile, Release
 from protocol import cbor
 from protocol.delta import CODECS
 from protocol.errors import PolicyError
-from protocol.suit.codec import authenticate, decode_manifest
+from protocol.suit.authentication import authenticate
+from protocol.suit.codec import decode_manifest
 from protocol.suit.diagnostic import render_envelope
 from protocol.suit.identifiers import RIOT_VENDOR_DOMAIN, class_id, vendor_id
 from tests.support.firmware import make_firmware
